@@ -102,8 +102,8 @@ def build(
     Name one or several precisions; by default FP32 and INT8 are built, or FP16 and INT8 with --dla.
     If one of several cannot be built, the others are, and the exit code is 1.
 
-    With --int8 --search, exit code 1 means that no plan holds AUC, and 5 that what holds is no
-    faster than float.
+    With --int8 --search, exit code 1 means that no engine holds AUC, and 5 that none that holds is
+    shown to be faster than the float engine.
     """
     from lpx.api.build import DeadEngineError, NotAllBuiltError
     from lpx.cli.console import ConsoleReporter

@@ -85,9 +85,8 @@ def cli() -> None:
 
     Exit codes: 0 done and parity holds, 1 parity does not hold, or an engine is dead or does not
     compute in the precision asked for, 2 user error, 3 internal error, 4 parity cannot be judged
-    because the checkpoint cannot tell real from fake, 5 a search found that INT8 is no faster than
-    float here, 130 interrupted by SIGINT (Ctrl-C), 143 by
-    SIGTERM, 129 by SIGHUP.
+    because the checkpoint cannot tell real from fake, 5 a search found no INT8 engine that is
+    faster than float, 130 interrupted by SIGINT (Ctrl-C), 143 by SIGTERM, 129 by SIGHUP.
     """  # noqa: D301 (click reads the escape: it keeps the block's lines)
 
 

@@ -30,7 +30,7 @@ class PlanScorer:
         int8: Names of the groups in INT8.
 
     Raises:
-        LpxError: There is no such group.
+        LpxError: A group does not exist.
     """
 
     def __init__(self, subject: Subject, int8: Collection[str]) -> None:

@@ -128,7 +128,7 @@ class LatencyModel:
             int8: Names of the groups in INT8; all others are in float.
 
         Raises:
-            LpxError: There is no such group.
+            LpxError: A group does not exist.
         """
         chosen = frozenset(int8)
         if chosen not in self._known:
@@ -231,7 +231,7 @@ def as_run(subject: Subject, network: Network, int8: Collection[str]) -> AsRun:
         int8: Names of the groups in INT8.
 
     Raises:
-        LpxError: There is no such group.
+        LpxError: A group does not exist.
     """
     return network.as_run(subject.placement_of(int8))
 
