@@ -98,8 +98,8 @@ def tensors_to_observe(model: ir.Model) -> tuple[str, ...]:
             # Of the two branches, the one with a quantised convolution decides which gets a pair.
             wanted.update(tensor_of(node, index) for index in _data_inputs(node))
         elif node.op_type == "Mul" and str(node.outputs[0].name) in runtime.outputs:
-            # The gate of a squeeze-and-excitation block has its own pair if a plan keeps the layer that
-            # computes it in float.
+            # The gate of a squeeze-and-excitation block has a pair of its own if a plan keeps the
+            # layer that computes it in float.
             wanted.update(str(v.name) for v in node.inputs if is_activation(v) and is_gate(v))
         elif _may_lose_output(node) and tensor_of(node, 0) in dla.derived:
             wanted.add(tensor_of(node, 0))
