@@ -171,16 +171,17 @@ def _show(result: SearchResult) -> None:
     console = Output()
     if result.trials:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        table.add_column("INT8 groups")
-        for title in ("predicted AUC difference", "measured", "verdict", "ms", "MiB"):
-            table.add_column(title, justify="right")
+        table.add_column("INT8 groups", no_wrap=True)
+        level = f"{100 * result.test.confidence:g} %"
+        for title in ("predicted", f"AUC difference [{level}]", "verdict", "ms", "MiB"):
+            table.add_column(title, justify="right", no_wrap=True)
         for one in result.trials:
             trial = one.trial
             verdict = {"undecided": "inconclusive"}.get(trial.verdict, trial.verdict)
             table.add_row(
                 f"{len(trial.int8)} of {result.groups}"
                 + (" *" if one == result.chosen and result.engine else ""),
-                _interval(trial.predicted),
+                f"{trial.predicted.estimate:+.4f}",
                 _interval(trial.measured),
                 verdict,
                 "" if one.ms is None else f"{one.ms:.3f}",

@@ -108,22 +108,21 @@ def _show(result: SensitivityResult, console: Output) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("group", overflow="fold")
-    table.add_column("weights")
-    for title in ("MMAC", "AUC difference [95 %]", "logit spread", "map error"):
-        table.add_column(title, justify="right")
+    for title in ("MMAC", "AUC difference [95 %]", "spread"):
+        table.add_column(title, justify="right", no_wrap=True)
     for one in result.groups[:_SHOWN]:
         group, found = one.group, one.auc_difference
-        shape = "x".join(map(str, group.weights)) or f"{len(group.members)} layers"
         table.add_row(
             group.name,
-            shape,
             f"{group.multiply_accumulates / 1e6:.1f}",
             f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]",
             f"{one.logit_shift_spread:.3f}",
-            f"{one.map_error:.4f}",
         )
     console.print(table)
-    console.say(f"one group in INT8, the others in float: {result.count} faces of {result.faces}")
+    console.say(
+        f"each group alone in INT8, on {result.count} faces of {result.faces}; spread: standard "
+        "deviation of the shifts of logits"
+    )
     if len(result.groups) > _SHOWN:
         console.say(f"{len(result.groups) - _SHOWN} more groups are in {result.table}")
     if result.measured < result.count:

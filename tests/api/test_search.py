@@ -193,6 +193,21 @@ def test_all_int8_is_kept_where_it_holds(workspace):
     assert {layer.precision for layer in plan.layers.values()} == {"int8"}
 
 
+def test_layers_that_are_slower_in_int8_stay_in_float_even_if_auc_holds(workspace):
+    class Uneven(WorkModel):
+        def predict(self, int8):
+            slow = [name for name in int8 if "conv_dw" in name]
+            return super().predict(int8) + 0.1 * len(slow)
+
+    watch = replace(stopwatch(2.0), layers=lambda subject, pixels, timing: Uneven(subject))
+    result = search(workspace, options(margin=0.2), stopwatch=watch)
+    first = result.trials[0].trial
+    assert not [name for name in first.int8 if "conv_dw" in name]
+    assert len(first.int8) >= 12
+    # The engine with all groups in INT8 is tried as well: predicted times may be wrong.
+    assert len(result.trials[-1].trial.int8) == result.groups
+
+
 def test_a_plan_that_does_not_hold_ends_the_search(outlier, monkeypatch):
     from lpx.bench.parity.parity import compare as real
 

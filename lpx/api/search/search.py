@@ -50,6 +50,8 @@ FOLDER = "search"
 _SHARES = (0.25, 0.5, 0.75, 1.0)
 # Share of the margin that the plan without float groups must keep to, to be the only proposal.
 _SAFE = 0.5
+# Share of the latency by which another plan must be faster than that.
+_NOTICEABLE = 0.02
 
 
 def search(
@@ -178,14 +180,20 @@ def _predictor(run: SearchRun) -> Predictor:
 
 
 def _proposals(run: SearchRun, judge: Judge) -> tuple[Candidate, ...]:
-    """Return plans that are predicted to hold; all groups in INT8 alone if that surely does."""
+    """Return plans that are predicted to hold.
+
+    All groups in INT8 are the only plan if that surely holds and no other is noticeably faster.
+    """
     margin = run.options.margin
     whole = judge.candidate(run.names)
-    if whole.difference.low > -_SAFE * margin:
-        return (whole,)
-    _check_enough_faces(run, judge)
+    safe = whole.difference.low > -_SAFE * margin
+    if not safe:
+        _check_enough_faces(run, judge)
     run.reporter.say("choosing plans by their predictions")
     proposals = propose(run.names, judge, [share * margin for share in _SHARES])
+    fastest = min((one.latency_ms for one in proposals), default=whole.latency_ms)
+    if safe and whole.latency_ms <= (1 + _NOTICEABLE) * fastest:
+        return (whole,)
     if whole.difference.low > -margin and all(one.int8 != whole.int8 for one in proposals):
         proposals += (whole,)
     return proposals
